@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from dermatome.errors import FetchFailed
 from dermatome.hpa.genes import ENSEMBL_GENE
 from dermatome.hpa.settings import HpaSettings
-from dermatome.storage.http import Fetched, HttpClient, NotThere
+from dermatome.storage.http import NO_VALIDATORS, Fetched, HttpClient, NotThere
 
 
 class HpaClient(HttpClient):
@@ -28,9 +28,7 @@ class HpaClient(HttpClient):
         super().__init__(self.settings.allowed_hosts, self.settings, sleep=sleep)
         self.base_urls = tuple(self.base(url) for url in (self.settings.base_url, *self.settings.archive_urls))
 
-    def fetch_page(
-        self, ensembl_id: str, path: Path, etag: str | None = None, last_modified: str | None = None
-    ) -> Fetched:
+    def fetch_page(self, ensembl_id: str, path: Path, validators: Mapping[str, str] = NO_VALIDATORS) -> Fetched:
         """Fetches a gene's XML page from the site, or from the first archived release that has the gene.
 
         Raises:
@@ -43,7 +41,7 @@ class HpaClient(HttpClient):
             )
         for base in self.base_urls:
             try:
-                return self.fetch_release(base, ensembl_id, path, etag, last_modified)
+                return self.fetch_release(base, ensembl_id, path, validators)
             except NotThere:
                 continue
         raise NotThere(
@@ -52,17 +50,11 @@ class HpaClient(HttpClient):
         )
 
     def fetch_release(
-        self, base_url: str, ensembl_id: str, path: Path, etag: str | None = None, last_modified: str | None = None
+        self, base_url: str, ensembl_id: str, path: Path, validators: Mapping[str, str] = NO_VALIDATORS
     ) -> Fetched:
         """Fetches a gene's XML page from one release; see :meth:`HttpClient.fetch`."""
-        return self.fetch(
-            f"{base_url}/{ensembl_id}.xml",
-            path,
-            kind="page",
-            max_bytes=self.settings.max_page_bytes,
-            etag=etag,
-            last_modified=last_modified,
-        )
+        url, most = f"{base_url}/{ensembl_id}.xml", self.settings.max_page_bytes
+        return self.fetch(url, path, kind="page", max_bytes=most, validators=validators)
 
     def fetch_image(self, url: str, path: Path) -> Fetched:
         """Fetches an image; see :meth:`HttpClient.fetch`."""

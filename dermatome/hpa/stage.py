@@ -5,18 +5,18 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import pyarrow as pa
 
-from dermatome.errors import BadPage
+from dermatome.errors import BadPage, MissingInput
 from dermatome.hpa.client import HpaClient
 from dermatome.hpa.pages import GenePage, check_tissue, parse_page
 from dermatome.hpa.records import RECORDS_FILE, merge_records, write_records
 from dermatome.storage.files import sha256_file, write_atomic
-from dermatome.storage.http import Fetched, NotThere
+from dermatome.storage.http import NO_VALIDATORS, Fetched, NotThere
 from dermatome.storage.record import StageResult, content_version
 
 
@@ -26,14 +26,13 @@ def fetch_gene_images(
     path: Path,
     *,
     tissue: str = "Skin",
-    etag: str | None = None,
-    last_modified: str | None = None,
+    validators: Mapping[str, str] = NO_VALIDATORS,
 ) -> tuple[GenePage, list[Fetched]]:
     """Fetches a gene's page to ``path`` and reads its images of ``tissue``.
 
     If antibodies have levels for the tissue but no image (newer releases show fewer images), their images are taken
     from the archived releases. Archived pages are stored beside ``path``, and their rows state the release they are
-    from. ``etag`` and ``last_modified`` are those of the page at ``path``, from an earlier :class:`Fetched`.
+    from. ``validators`` are those of the page at ``path``, from an earlier :class:`Fetched`.
 
     Returns:
         The page, and all downloads, the page's first.
@@ -43,7 +42,7 @@ def fetch_gene_images(
             otherwise be missing unnoticed.
         BadPage: A page cannot be read, or belongs to another gene.
     """
-    fetched = [client.fetch_page(ensembl_id, path, etag, last_modified)]
+    fetched = [client.fetch_page(ensembl_id, path, validators)]
     page = _parse(path, ensembl_id, tissue)
     tables: list[pa.Table] = [page.records]
     missing = set(page.antibodies_without_images)
@@ -95,15 +94,13 @@ def make_images(
         BadSetting: There is no such tissue.
     """
     started = time.perf_counter()
-    validators = page_path.with_suffix(".json")
-    known = _validators(validators, page_path, client.base_urls[0])
-    page, fetched = fetch_gene_images(
-        client, gene, page_path, tissue=tissue, etag=known.get("etag"), last_modified=known.get("last_modified")
-    )
+    noted = page_path.with_suffix(".json")
+    known = _validators(noted, page_path, client.base_urls[0])
+    page, fetched = fetch_gene_images(client, gene, page_path, tissue=tissue, validators=known)
     check_tissue(page, tissue)
     first = fetched[0]
-    kept = {"url": first.url, "sha256": first.sha256, "etag": first.etag, "last_modified": first.last_modified}
-    write_atomic(validators, json.dumps(kept).encode())
+    note = {"url": first.url, "sha256": first.sha256, "validators": first.validators}
+    write_atomic(noted, json.dumps(note).encode())
     write_records(page.records, folder / file)
     return StageResult(
         outcome=page.outcome,
@@ -126,18 +123,17 @@ def make_images(
     )
 
 
-def _validators(noted: Path, page: Path, base_url: str) -> dict[str, Any]:
-    """The ETag and Last-Modified of the page on disk if it came from ``base_url``, else none, so that it is refetched.
+def _validators(noted: Path, page: Path, base_url: str) -> dict[str, str]:
+    """The validators of the page on disk if it came from ``base_url``, else none, so that it is refetched.
 
     A response "not modified" to those of another site or page would keep the wrong page for ever.
     """
     try:
         known = json.loads(noted.read_bytes())
-    except (OSError, ValueError):
+        same = known["url"].startswith(f"{base_url}/") and known["sha256"] == sha256_file(page)
+        return dict(known["validators"]) if same else {}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, MissingInput):
         return {}
-    if not isinstance(known, dict) or not str(known.get("url", "")).startswith(f"{base_url}/"):
-        return {}
-    return known if page.is_file() and sha256_file(page) == known.get("sha256") else {}
 
 
 def _version(records: pa.Table) -> str:

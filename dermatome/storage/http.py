@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Annotated, Any, Literal, Self
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
@@ -35,7 +36,7 @@ _ACCEPT = {"page": "application/xml, text/xml;q=0.9", "image": "image/jpeg, imag
 _REDIRECTS = (301, 302, 303, 307, 308)
 _MAX_REDIRECTS = 5
 _CHUNK_BYTES = 1 << 16
-_NOTHING: Mapping[str, str] = {}
+NO_VALIDATORS: Mapping[str, str] = MappingProxyType({})
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 # Header in which Hugging Face states the sha256 of a large file, in the response that redirects to the file.
 _STATED_SHA256 = "X-Linked-Etag"
@@ -128,8 +129,7 @@ class Fetched:
         status: 200, or 304 if the file at ``path`` was current.
         bytes: Size of the file.
         sha256: sha256 of the file, hexadecimal.
-        etag: Pass it to the next request for the same address.
-        last_modified: Likewise.
+        validators: Headers of a request for the same address that is answered only if the file there has changed.
         changed: Whether the file differs from the one that was at ``path`` before.
         sha256_stated: Whether the host stated the sha256 itself.
     """
@@ -139,8 +139,7 @@ class Fetched:
     status: int
     bytes: int
     sha256: str
-    etag: str | None
-    last_modified: str | None
+    validators: dict[str, str]
     changed: bool
     sha256_stated: bool = False
 
@@ -198,14 +197,7 @@ class HttpClient:
             raise BadSetting(f"The address {url!r} in the settings cannot be used: {error}") from error
 
     def fetch(
-        self,
-        url: str,
-        path: Path,
-        *,
-        kind: Kind,
-        max_bytes: int,
-        etag: str | None = None,
-        last_modified: str | None = None,
+        self, url: str, path: Path, *, kind: Kind, max_bytes: int, validators: Mapping[str, str] = NO_VALIDATORS
     ) -> Fetched:
         """Fetches ``url`` to ``path``; the file appears complete, or the old one stays.
 
@@ -217,19 +209,16 @@ class HttpClient:
             path: Path of the file.
             kind: Kind of content that is expected. HTML is never accepted.
             max_bytes: A larger file is refused.
-            etag: Of the file at ``path``, from an earlier :class:`Fetched`; ignored if there is no file.
-            last_modified: Likewise.
+            validators: Of the file at ``path``, from an earlier :class:`Fetched`; ignored if there is no file.
 
         Raises:
             NotThere: The host reports 404 or 410; this is not retried.
             FetchFailed: The address is not allowed, the host refuses, or the response is of another type, too large,
-            has
-                another sha256 than stated, or did not arrive in any of the tries.
+                has another sha256 than stated, or did not arrive in any of the tries.
             StorageFailed: The disk is full or not writable.
         """
         address = self._hosts.checked(url)
-        conditions = {"If-None-Match": etag, "If-Modified-Since": last_modified} if path.is_file() else {}
-        headers = {name: value for name, value in conditions.items() if value}
+        headers = dict(validators) if path.is_file() else {}
         try:
             with atomic_file(path) as file:
                 part = _Part(path, file)
@@ -271,8 +260,7 @@ class HttpClient:
                     continue
                 if answer.status_code == 304 and headers:
                     size, sha256 = part.path.stat().st_size, sha256_file(part.path)
-                    validators = _validators(answer, headers)
-                    raise _Current(Fetched(part.path, url, 304, size, sha256, *validators, changed=False))
+                    raise _Current(Fetched(part.path, url, 304, size, sha256, headers | _validators(answer), False))
                 if not part.continues_with(answer):
                     self._check_status(answer, shown)
                 self._check_type(answer, kind, shown)
@@ -282,8 +270,8 @@ class HttpClient:
                 if stated and sha256 != stated:
                     text = f"{_shown(url)} has the sha256 {sha256[:12]}…, but the host stated {stated[:12]}…"
                     raise self._failed(f"{text}, so it is not kept")
-                validators, changed = _validators(answer), sha256 != before
-                return Fetched(part.path, url, 200, part.size, sha256, *validators, changed, sha256_stated=bool(stated))
+                found = _validators(answer)
+                return Fetched(part.path, url, 200, part.size, sha256, found, sha256 != before, bool(stated))
         raise self._failed(f"{shown} redirects more than {_MAX_REDIRECTS} times")
 
     def _get(self, url: str, kind: Kind, headers: dict[str, str]) -> requests.Response:
@@ -366,10 +354,10 @@ def _stated_sha256(answer: requests.Response) -> str:
     return found if _SHA256.fullmatch(found) else ""
 
 
-def _validators(answer: requests.Response, sent: Mapping[str, str] = _NOTHING) -> tuple[str | None, str | None]:
-    """ETag and Last-Modified of a response; those of the request if the response has none."""
-    etag = answer.headers.get("ETag", sent.get("If-None-Match"))
-    return etag, answer.headers.get("Last-Modified", sent.get("If-Modified-Since"))
+def _validators(answer: requests.Response) -> dict[str, str]:
+    """See :class:`Fetched`."""
+    headers = {"If-None-Match": "ETag", "If-Modified-Since": "Last-Modified"}
+    return {name: answer.headers[stated] for name, stated in headers.items() if stated in answer.headers}
 
 
 def _retry_after_s(header: str | None) -> float | None:
