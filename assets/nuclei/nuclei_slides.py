@@ -21,15 +21,18 @@ def nuclei_slides(run: Run) -> AnyStage:
 
     The scale is the one the file states, or else `declared_mpp` of the settings, with `declared` as its source.
     """
-    from dermatome.slides.source import acquire_slide, inbox_source, inbox_sources
+    from dermatome.slides.source import SlideSource, acquire_slide, inbox_source, inbox_sources
 
     root, images = run.root, run.settings.nuclei_images
     sources = inbox_sources(root.nuclei_inbox)
 
+    def source(slide: str) -> SlideSource:
+        return sources.get(slide) or inbox_source(root.nuclei_inbox, slide)  # it may have come after the run began
+
     def inputs(slide: str) -> dict[str, str]:
-        return {"nuclei_inbox": (sources.get(slide) or inbox_source(root.nuclei_inbox, slide)).identity}
+        return {"nuclei_inbox": source(slide).identity}
 
     def make(slide: str, folder: Path) -> StageResult:
-        return acquire_slide(sources[slide], folder, images.declared_mpp, images.max_side_px, root=root.path)
+        return acquire_slide(source(slide), folder, images.declared_mpp, images.max_side_px, root=root.path)
 
     return WaitingStage(root, "nuclei_slides", make=make, inputs=inputs, at_once=2)

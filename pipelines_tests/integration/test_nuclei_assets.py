@@ -2,16 +2,30 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from dermatome.geometry import Size
 from dermatome.pipeline.stage_files import load_slide
+from dermatome.slides import source
+from dermatome.slides.source import inbox_sources
 from dermatome.storage.files import write_atomic
 from dermatome.storage.record import read_record
 from dermatome.synthetic.nuclei import toy_nuclei
 from pipelines_tests.asset_runs import run
+from pipelines_tests.bad_images import saved
 from pipelines_tests.toy_dicom import write_dicom_slide
 
 pytestmark = pytest.mark.slow
+
+
+def test_a_slide_that_comes_after_its_run_began_is_read(root, instance, monkeypatch):
+    pixels = Image.fromarray(toy_nuclei(3, Size(64, 64)).slide.whole())
+    write_atomic(root.nuclei_inbox / "s1.png", saved(pixels, "PNG"))
+    instance.add_dynamic_partitions("nuclei_slides", ["s1"])
+    seen = [{}]
+    monkeypatch.setattr(source, "inbox_sources", lambda folder: seen.pop() if seen else inbox_sources(folder))
+    assert run(root, instance, "nuclei_slides", key="s1").success
+    assert not seen
 
 
 def test_a_folder_of_dicom_files_becomes_one_slide_with_maps(root, instance):
