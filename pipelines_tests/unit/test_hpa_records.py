@@ -30,39 +30,34 @@ def page(*images, release="23", **more):
 # <data> whose tissue reads "skin 1", "skin 2", "Skin 1" or "Skin 2". Reliability is each gene's own and not the
 # antibody's. The annotation of the epidermis is read off the page by hand, for one image.
 REAL = {
-    "AP000812.5_v20_with_imageUrlTif.xml": ({"HPA039949": 6}, None, None),
+    "AP000812.5_v20_with_imageUrlTif.xml": ({"HPA039949": 6}, [], None, None),
     "ENSG00000000003_TSPAN6_v19.xml": (
-        {"HPA004109": 6}, "approved", ("HPA004109", "2396", "Skin 1", "high", "strong", ">75%"),
+        {"HPA004109": 6}, ["T245", "TM4SF6", "TSPAN-6"], "approved",
+        ("HPA004109", "2396", "Skin 1", "high", "strong", ">75%"),
     ),
     "ENSG00000000457_SCYL3_v20.xml": (
-        {"HPA005624": 4}, None, ("HPA005624", "1876", "Skin 2", "medium", "moderate", ">75%"),
+        {"HPA005624": 4}, ["PACE-1", "PACE1"], None, ("HPA005624", "1876", "Skin 2", "medium", "moderate", ">75%"),
     ),
     "ENSG00000085978_ATG16L1_v20.xml": (
-        {"HPA063900": 5}, "supported", ("HPA063900", "3282", "Skin 1", "medium", "moderate", "25%-75%"),
+        {"HPA063900": 5}, ["APG16L", "ATG16A", "ATG16L", "FLJ10035", "WDR30"], "supported",
+        ("HPA063900", "3282", "Skin 1", "medium", "moderate", "25%-75%"),
     ),
     "ENSG00000134057_v18.xml": (
-        {"CAB000115": 6, "CAB003804": 4, "HPA061448": 6}, "enhanced",
+        {"CAB000115": 6, "CAB003804": 4, "HPA061448": 6}, ["CCNB"], "enhanced",
         ("CAB000115", "1692", "skin 1", "not detected", "weak", "<25%"),
     ),
 }  # fmt: skip
-SYNONYMS = {
-    "AP000812.5_v20_with_imageUrlTif.xml": [],
-    "ENSG00000000003_TSPAN6_v19.xml": ["T245", "TM4SF6", "TSPAN-6"],
-    "ENSG00000000457_SCYL3_v20.xml": ["PACE-1", "PACE1"],
-    "ENSG00000085978_ATG16L1_v20.xml": ["APG16L", "ATG16A", "ATG16L", "FLJ10035", "WDR30"],
-    "ENSG00000134057_v18.xml": ["CCNB"],
-}
 LOCATIONS = {"cytoplasmic/membranous", "cytoplasmic/membranous,nuclear", "nuclear", "none"}
 
 
 @pytest.mark.parametrize("name", REAL)
 def test_real_pages_give_what_was_counted_and_read_by_hand(realdata, name):
-    counted, reliability, epidermis = REAL[name]
+    counted, synonyms, reliability, epidermis = REAL[name]
     found = parse_page(realdata / "hpa_xml" / name)
     rows = found.records.to_pylist()
     assert found.outcome == "images"
     assert Counter(row["antibody"] for row in rows) == counted
-    assert {tuple(row["synonyms"]) for row in rows} == {tuple(SYNONYMS[name])}
+    assert {tuple(row["synonyms"]) for row in rows} == {tuple(synonyms)}
     # The same addresses, found by another way of reading.
     tree = etree.parse(realdata / "hpa_xml" / name)
     urls = tree.xpath(

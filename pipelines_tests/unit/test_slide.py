@@ -9,7 +9,7 @@ from PIL import Image, ImageOps
 
 from dermatome.errors import BadImage, BadSetting, MissingInput
 from dermatome.slides.plain import TURNED, decode_numbers, decode_rgb
-from dermatome.slides.slide import MppSource, read_slide
+from dermatome.slides.slide import read_slide
 from pipelines_tests.bad_images import saved, tiff
 
 RNG = np.random.default_rng(0)
@@ -17,14 +17,6 @@ RNG = np.random.default_rng(0)
 
 def rgb(size=(40, 30)):
     return Image.fromarray(RNG.integers(0, 255, (size[1], size[0], 3), dtype=np.uint8))
-
-
-def test_a_slide_carries_its_scale_and_where_it_is_from(tmp_path):
-    (tmp_path / "core.jpg").write_bytes(saved(rgb(), "JPEG"))
-    slide = read_slide(tmp_path / "core.jpg", declared_mpp=0.25)
-    assert (slide.mpp, slide.mpp_source, slide.name) == (0.25, MppSource.DECLARED, "core")
-    assert slide.pixels.shape == (30, 40, 3)
-    assert len(slide.sha256) == 64
 
 
 @pytest.mark.parametrize("orientation", [1, 6])

@@ -80,15 +80,9 @@ def test_red_swapped_with_blue_is_found_where_both_stains_are(cores):
     """Also on 55449_A_1_2, whose colours fit swapped dyes better than the published ones."""
     for name, slide in cores.items():
         swapped = replace(slide, pixels=np.ascontiguousarray(slide.whole()[..., ::-1]))
-        assert "swapped" in slide_background(swapped).no_stains, name
+        found = slide_background(swapped).no_stains
+        assert found == RED_AND_BLUE_SWAPPED if name == "55449_A_1_2" else "swapped" in found, name
         assert slide_background(slide).no_stains == "", name
-
-
-def test_stains_that_are_exchanged_are_told_by_green(cores):
-    slide = cores["55449_A_1_2"]
-    rgb, i0 = slide.overview(512), np.array(slide_background(slide).i0)
-    assert why_no_stains(rgb, i0) == ""
-    assert why_no_stains(rgb[..., ::-1], i0[::-1]) == RED_AND_BLUE_SWAPPED
 
 
 @pytest.mark.parametrize(("copied", "onto"), [(0, 1), (1, 0), (1, 2), (2, 0), (0, 2)])
