@@ -11,7 +11,7 @@ from assets.partitions import ANNOTATED_SLIDES, NUCLEI_CASES, REQUESTED_BY
 from dermatome.errors import DermatomeError
 from dermatome.slides.dicom import is_dicom
 from dermatome.slides.register import read_sources, write_sources
-from dermatome.slides.source import SlideSource, inbox_clashes, inbox_place, inbox_sources, place_source
+from dermatome.slides.source import SlideSource, inbox_images, inbox_place, place_source
 from dermatome.storage.files import changed_in, folders_in, usable_id
 from dermatome.storage.layout import FAILURES, DataRoot
 from orchestration.jobs import refresh_metrics
@@ -166,16 +166,18 @@ def _nuclei_inbox(context: dg.SensorEvaluationContext, root: DataRoot, known: Co
     """
     inbox = _Inbox(root.nuclei_inbox)
     names = changed_in(inbox.folder, folders=True)
-    if clashes := inbox_clashes(inbox.folder, names):
+    images = inbox_images(inbox.folder, names)
+    if clashes := sorted(slide for slide, sources in images.items() if len(sources) > 1):
         context.log.error(
             f"{len(clashes)} slides have more than one image in {inbox.folder} ({_shortened(clashes)}), so none of "
             "these is taken: keep one of each, or rename the others."
         )
     inbox.leave("slides with several images", *clashes)
     times = _places(context, inbox, names)
-    for slide, source in inbox_sources(inbox.folder, names).items():
-        inbox.changed[slide] = times[Path(source.location).name]
-        inbox.new |= {slide} - set(known)
+    for slide, (source, *others) in images.items():
+        if not others:
+            inbox.changed[slide] = times[Path(source.location).name]
+            inbox.new |= {slide} - set(known)
     return inbox
 
 

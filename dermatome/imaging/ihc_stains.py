@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 import numpy as np
@@ -38,7 +38,8 @@ _ROUNDS, _MOST_TURN, _TURNED = 15, 0.1, 1e-3
 _UPPER, _BINS, _LEAST_IN_BIN = 0.55, 12, 30
 # Below the median, as nuclei contain more hematoxylin, and clefts between cells less of everything.
 _PERCENTILES = (25, 35, 45)
-_STANDARD = tuple(tuple(map(float, row)) for row in STAIN_VECTORS)
+_VALUES = {Stain.HEMATOXYLIN: "hematoxylin_rgb", Stain.DAB: "dab_rgb"}
+"""Name of each stain's vector in records."""
 
 
 class VectorSource(StrEnum):
@@ -49,40 +50,32 @@ class VectorSource(StrEnum):
     FALLBACK = "fallback"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class StainVectors:
     """The vectors that stains are separated with.
 
     Attributes:
         source: published vectors by the settings, the slide's own vectors, or published ones as a fallback.
         why: why the slide's own vectors could not be estimated; empty otherwise.
-        rows: (3, 3) optical density of hematoxylin, eosin and DAB in red, green and blue; eosin's is the published one.
+        matrix: (3, 3) optical density of hematoxylin, eosin and DAB (rows) in red, green and blue (columns); eosin's
+            is the published one.
     """
 
     source: VectorSource = VectorSource.STANDARD
     why: str = ""
-    rows: tuple[tuple[float, ...], ...] = _STANDARD
-
-    @property
-    def matrix(self) -> Floats:
-        """:attr:`rows` as (3, 3) float64, for :func:`dermatome.imaging.stains.separate_stains`."""
-        return np.array(self.rows)
+    matrix: Floats = field(default_factory=STAIN_VECTORS.copy)
 
     @property
     def values(self) -> dict[str, Scalar]:
         """The values for a record: ``stain_source``, ``hematoxylin_rgb`` and ``dab_rgb``."""
-        rgb = {stain: ", ".join(f"{part:.3f}" for part in self.rows[stain]) for stain in (Stain.HEMATOXYLIN, Stain.DAB)}
-        return {
-            "stain_source": self.source.value,
-            "hematoxylin_rgb": rgb[Stain.HEMATOXYLIN],
-            "dab_rgb": rgb[Stain.DAB],
-        }
+        rgb = {name: ", ".join(f"{part:.3f}" for part in self.matrix[stain]) for stain, name in _VALUES.items()}
+        return {"stain_source": self.source.value, **rgb}
 
     @classmethod
     def matrix_of(cls, values: Mapping[str, object]) -> Floats:
         """The (3, 3) matrix in the :attr:`values` of a record, to 3 decimals; the published one if it has none."""
         found = cls().matrix
-        for stain, name in ((Stain.HEMATOXYLIN, "hematoxylin_rgb"), (Stain.DAB, "dab_rgb")):
+        for stain, name in _VALUES.items():
             if isinstance(text := values.get(name), str):
                 found[stain] = [float(part) for part in text.split(",")]
         return found
@@ -159,13 +152,12 @@ def fit_ihc_stains(pixels: npt.NDArray[np.uint8], i0: Sequence[float]) -> StainV
         return _fallback(SWAPPED)
     # They get the lengths of the published vectors, so that amounts keep their unit.
     found *= (np.linalg.norm(STAIN_VECTORS, axis=1) / np.linalg.norm(found, axis=1))[:, None]
-    return StainVectors(VectorSource.SLIDE, rows=tuple(tuple(map(float, row)) for row in found))
+    return StainVectors(VectorSource.SLIDE, matrix=found)
 
 
 def _off(found: Floats) -> float:
     """Root of the summed squared angles, degrees, of hematoxylin and DAB in (3, 3) vectors to the published ones."""
-    stains = (Stain.HEMATOXYLIN, Stain.DAB)
-    return math.hypot(*(degrees_between(found[stain], STAIN_VECTORS[stain]) for stain in stains))
+    return math.hypot(*(degrees_between(found[stain], STAIN_VECTORS[stain]) for stain in _VALUES))
 
 
 def _slope(amounts: Floats, most: float) -> float:

@@ -62,7 +62,7 @@ _WHY = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class StainFit:
     """The stains of one slide.
 
@@ -74,14 +74,14 @@ class StainFit:
     """
 
     outcome: StainOutcome
-    vectors: tuple[tuple[float, ...], ...]
-    strengths: tuple[float, ...]
+    vectors: Floats
+    strengths: Floats
 
     def normalise(self, rgb: RgbImage) -> RgbImage:
         """(H, W, 3) uint8 as if stained like the reference; unchanged if the fit failed."""
         if self.outcome is not StainOutcome.FITTED:
             return rgb
-        own = _with_third(np.array(self.vectors)) * np.array([*self.strengths, 1.0])[:, None]
+        own = _with_third(self.vectors) * np.array([*self.strengths, 1.0])[:, None]
         wanted = _with_third(REFERENCE_VECTORS) * np.array([*REFERENCE_STRENGTHS, 1.0])[:, None]
         change = (np.linalg.inv(own) @ wanted).astype(np.float32)  # a pixel's densities as a row are multiplied by this
         density = _DENSITY[rgb] @ change
@@ -94,7 +94,7 @@ class StainFit:
         values: dict[str, Scalar] = {"outcome": str(self.outcome)}
         for stain, vector, strength in zip(("hematoxylin", "eosin"), self.vectors, self.strengths, strict=True):
             values[f"{stain}_rgb"] = ", ".join(f"{part:.3f}" for part in vector)
-            values[f"{stain}_strength"] = strength
+            values[f"{stain}_strength"] = float(strength)
         return Check("stain_fit", self.outcome is StainOutcome.FITTED, _WHY[self.outcome], values)
 
 
@@ -130,10 +130,10 @@ def fit_stains(pixels: npt.NDArray[np.uint8]) -> StainFit:
     density = _DENSITY[pixels].astype(np.float64)
     stained = density[density.mean(axis=1) >= _LEAST_DENSITY]
     if len(stained) < _LEAST_PIXELS:
-        return _fit(StainOutcome.LITTLE_TISSUE, REFERENCE_VECTORS, REFERENCE_STRENGTHS)
+        return StainFit(StainOutcome.LITTLE_TISSUE, REFERENCE_VECTORS, REFERENCE_STRENGTHS)
     vectors = extreme_directions(stained)
     if degrees_between(vectors[0], vectors[1]) < _LEAST_BETWEEN_DEG:
-        return _fit(StainOutcome.ONE_STAIN, vectors, REFERENCE_STRENGTHS)
+        return StainFit(StainOutcome.ONE_STAIN, vectors, REFERENCE_STRENGTHS)
     amounts = stained @ np.linalg.pinv(vectors)
     strengths = np.percentile(amounts, 99, axis=0)
     off = max(degrees_between(own, wanted) for own, wanted in zip(vectors, REFERENCE_VECTORS, strict=True))
@@ -145,8 +145,8 @@ def fit_stains(pixels: npt.NDArray[np.uint8]) -> StainFit:
         or (vectors < -0.05).any()
         or max(times.max(), 1 / times.min()) > _MOST_TIMES
     ):
-        return _fit(StainOutcome.NOT_HE, vectors, strengths)
-    return _fit(StainOutcome.FITTED, vectors, strengths)
+        return StainFit(StainOutcome.NOT_HE, vectors, strengths)
+    return StainFit(StainOutcome.FITTED, vectors, strengths)
 
 
 def extreme_directions(density: Floats) -> Floats:
@@ -172,10 +172,6 @@ def extreme_directions(density: Floats) -> Floats:
 
 _DENSITY = -np.log10(np.maximum(np.arange(256), 1) / 255).astype(np.float32)
 """Decadic optical density of each 8-bit value; white is 0."""
-
-
-def _fit(outcome: StainOutcome, vectors: Floats, strengths: Floats) -> StainFit:
-    return StainFit(outcome, tuple(tuple(map(float, row)) for row in vectors), tuple(map(float, strengths)))
 
 
 def _with_third(vectors: Floats) -> Floats:

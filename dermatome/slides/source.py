@@ -116,22 +116,13 @@ def sources_now(sources: Mapping[str, SlideSource], root: Path, name: str) -> Ca
     return now
 
 
-def inbox_sources(inbox: Path, names: Iterable[str] | None = None) -> dict[str, SlideSource]:
+def inbox_sources(inbox: Path) -> dict[str, SlideSource]:
     """Returns the sources of the H&E slides in an inbox, by slide; slides with two images are left out.
 
     A slide's name is the stem of its file, or the name of a folder of DICOM files, made valid by :func:`usable_id`.
-
-    Args:
-        inbox: the folder.
-        names: names of the files in it and in its subfolders, if already known.
     """
-    found = _images(inbox, changed_in(inbox, folders=True) if names is None else names)
-    return {slide: next(iter(sources)) for slide, sources in found.items() if len(sources) == 1}
-
-
-def inbox_clashes(inbox: Path, names: Iterable[str]) -> list[str]:
-    """Returns the slides that have two images among the files ``names``, sorted."""
-    return sorted(slide for slide, sources in _images(inbox, names).items() if len(sources) > 1)
+    images = inbox_images(inbox, changed_in(inbox, folders=True))
+    return {slide: next(iter(sources)) for slide, sources in images.items() if len(sources) == 1}
 
 
 def inbox_place(name: str) -> str | None:
@@ -164,7 +155,8 @@ def inbox_source(inbox: Path, slide: str) -> SlideSource:
         ) from error
 
 
-def _images(inbox: Path, names: Iterable[str]) -> dict[str, set[SlideSource]]:
+def inbox_images(inbox: Path, names: Iterable[str]) -> dict[str, set[SlideSource]]:
+    """Returns the images of each slide among the files ``names`` of an inbox and its subfolders."""
     found: dict[str, set[SlideSource]] = {}
     for name in names:
         if (place := inbox_place(name)) is not None:

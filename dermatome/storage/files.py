@@ -168,23 +168,19 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     Raises:
         StorageFailed: The disk is full or the folder is not writable; nothing is left behind.
     """
-    temporary: Path | None = None
-    try:
+    with _named(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".part", dir=path.parent)
         temporary = Path(name)
-        with os.fdopen(handle, "w+b") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-        temporary = None
-        _fsync_folder(path.parent)
-    except OSError as error:
-        raise _storage_failed(path, error) from error
-    finally:
-        if temporary is not None:
+        try:
+            with os.fdopen(handle, "w+b") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.chmod(0o644)
+            temporary.replace(path)
+            _fsync_folder(path.parent)
+        finally:
             temporary.unlink(missing_ok=True)
 
 
@@ -223,21 +219,17 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """
     temporary, old = path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}{OLD}")
     with ExitStack() as stack:
-        try:
+        with _named(path):
             stack.enter_context(locked(path.with_name(f".{path.name}.lock")))
             if old.exists() and not path.exists():  # a writer was killed between the two renames of _replace
                 old.rename(path)
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir()
-        except OSError as error:
-            raise _storage_failed(path, error) from error
         try:
             yield temporary
-            try:
+            with _named(path):
                 if any(temporary.iterdir()):
                     _replace(path, temporary, old)
-            except OSError as error:
-                raise _storage_failed(path, error) from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
@@ -275,14 +267,18 @@ def _fsync_folder(path: Path) -> None:
         os.close(folder)
 
 
-def _storage_failed(path: Path, error: OSError) -> OSError | StorageFailed:
-    """A :class:`StorageFailed` if the user can fix the cause of ``error``, else ``error`` itself."""
-    if error.errno not in _USER_CAN_FIX:
-        return error
-    return StorageFailed(
-        f"Could not write {path}: {os.strerror(error.errno)}; free or enlarge the disk, or check the permissions of "
-        "the folder, and run this again."
-    )
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Turns an error of the block that the user can fix into a :class:`StorageFailed` that names ``path``."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _USER_CAN_FIX:
+            raise
+        raise StorageFailed(
+            f"Could not write {path}: {os.strerror(error.errno)}; free or enlarge the disk, or check the permissions "
+            "of the folder, and run this again."
+        ) from error
 
 
 def sweep(folder: Path, older_than_s: float) -> int:
