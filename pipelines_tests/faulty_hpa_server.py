@@ -136,45 +136,26 @@ class _FaultyHandler(MockHpaHandler):
                 )
             return
         found = mock.content(path)
-        status, body, kind = 200, b"", "text/plain"
+        status, body, headers = 200, b"", {"Content-Type": "text/plain"}
         if fault.redirect is not None:
-            status = 302
+            status, headers = 302, headers | {"Location": fault.redirect}
         elif fault.html:
-            body, kind = _HTML, "text/html; charset=utf-8"
+            body, headers = _HTML, {"Content-Type": "text/html; charset=utf-8"}
         elif fault.status != 200:
             status, body = fault.status, b"no"
         elif found is None and fault.body is None:
             status, body = 404, b"not found"
         else:
             body, kind = found or (b"", "application/octet-stream")
-            body = fault.body if fault.body is not None else body
-        etag = self.etag(body)
-        if status == 200 and self.headers.get("If-None-Match") == etag:
-            status, body = 304, b""
-        resumed, more = self.resumed_at(body) if status == 200 else 0, ()
-        if resumed:
-            status, more = 206, (("Content-Range", f"bytes {resumed}-{len(body) - 1}/{len(body)}"),)
-            body = body[resumed:]
+            status, body, headers = self.answer_with(body if fault.body is None else fault.body, kind)
         mock.requests.append(Seen(path, dict(self.headers), status))
-        if fault.cut is not None:
-            body = body[: fault.cut]
-        self.send_response(status)
-        named = {name.lower() for name, _ in fault.headers}
-        for name, value in (
-            *fault.headers,
-            ("Content-Type", kind),
-            *((("Content-Length", str(len(body))),) if not fault.flood else (("Connection", "close"),)),
-            *((("ETag", etag),) if status in (200, 206, 304) else ()),
-            *more,
-            *((("Location", fault.redirect),) if fault.redirect is not None else ()),
-        ):
-            if (name, value) in fault.headers or name.lower() not in named:
-                self.send_header(name, value)
-        self.end_headers()
+        body = body[: fault.cut]
+        length = {"Connection": "close"} if fault.flood else {"Content-Length": str(len(body))}
+        self.send_all(status, headers | length | dict(fault.headers))
         if fault.drip_s:
             self._drip(body, fault.drip_s)
             return
-        self.wfile.write(body if fault.truncate is None else body[: fault.truncate])
+        self.wfile.write(body[: fault.truncate])
         for _ in range(fault.flood >> 16):
             self.wfile.write(bytes(1 << 16))
             mock.flooded += 1 << 16

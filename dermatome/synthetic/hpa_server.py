@@ -89,31 +89,27 @@ class MockHpaHandler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """Answers a GET request."""
         found = self.server.mock.content(self.path.split("?")[0])
-        status, (body, kind) = (200, found) if found else (404, (b"not found", "text/plain"))
-        etag = self.etag(body)
-        if found and self.headers.get("If-None-Match") == etag:
-            status, body = 304, b""
-        first = self.resumed_at(body)
-        if found and first:
-            status = 206
-        self.send_response(status)
-        if status == 206:
-            self.send_header("Content-Range", f"bytes {first}-{len(body) - 1}/{len(body)}")
-            body = body[first:]
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(body)))
-        if found:
-            self.send_header("ETag", etag)
-        self.end_headers()
+        status, body, headers = (
+            self.answer_with(*found) if found else (404, b"not found", {"Content-Type": "text/plain"})
+        )
+        self.send_all(status, headers | {"Content-Length": str(len(body))})
         self.wfile.write(body)
 
-    def resumed_at(self, body: bytes) -> int:
-        """Offset of the first byte that a request for the rest of this body wants; 0 if it wants all of it."""
+    def answer_with(self, body: bytes, kind: str) -> tuple[int, bytes, dict[str, str]]:
+        """Status, body and headers for a file: all of it, its rest after an interruption (206), or 304."""
+        etag = f'"{hashlib.sha256(body).hexdigest()[:16]}"'
+        headers = {"Content-Type": kind, "ETag": etag}
+        if self.headers.get("If-None-Match") == etag:
+            return 304, b"", headers
         asked = self.headers.get("Range", "").removeprefix("bytes=").removesuffix("-")
-        same = self.headers.get("If-Range") == self.etag(body)
-        return int(asked) if same and asked.isdecimal() and int(asked) < len(body) else 0
+        if self.headers.get("If-Range") == etag and asked.isdecimal() and 0 < int(asked) < len(body):
+            headers["Content-Range"] = f"bytes {asked}-{len(body) - 1}/{len(body)}"
+            return 206, body[int(asked) :], headers
+        return 200, body, headers
 
-    @staticmethod
-    def etag(body: bytes) -> str:
-        """The ETag of a body."""
-        return f'"{hashlib.sha256(body).hexdigest()[:16]}"'
+    def send_all(self, status: int, headers: Mapping[str, str]) -> None:
+        """Sends the status line and all headers."""
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
