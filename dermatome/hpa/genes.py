@@ -54,9 +54,8 @@ def read_gene_list(source: Path | str | Iterable[str]) -> list[GeneRef]:
         BadPage: The list is not text, is empty, has no column of Ensembl ids, or has an invalid id; the message names
             the file, the column and the line.
     """
-    if isinstance(source, str):
+    if isinstance(source, Path | str):
         source = Path(source)
-    if isinstance(source, Path):
         text = _read(source)
         name, first = source.name, _first_line(text)
         separator = max(_SEPARATORS, key=first.count)

@@ -35,6 +35,7 @@ from dermatome.geometry import Size
 from dermatome.labels.drawn_maps import AMBIGUOUS, NucleusMaps, draw_nuclei, label_maps
 from dermatome.labels.imagescope import MAX_BYTES, MAX_COORDINATE, Annotation, Region, ellipse, read_annotation
 from dermatome.labels.npz import read_header
+from dermatome.slides.plain import TIFF_STARTS
 
 _SEG_SUFFIX = "_seg.npy"
 _IMAGE = r"\.(?:jpe?g|png|tiff?|svs)"
@@ -48,7 +49,6 @@ _PICTURES = ("_cp_output", "_flows", "_outlines", "_dp")
 LABEL_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "F")
 _OUTLINES = (".xml", ".geojson", ".json")
 _NO_AREA = ("Point", "MultiPoint", "LineString", "MultiLineString", "LinearRing")
-_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 _log = logging.getLogger(__name__)
 
@@ -161,7 +161,7 @@ def _label_values(path: Path, size: Size) -> npt.NDArray[Any]:
         _check_size(path, Size(*values.shape), size)
         return values
     with path.open("rb") as file:
-        is_tiff = file.read(4) in _TIFF
+        is_tiff = file.read(4) in TIFF_STARTS
     if not is_tiff:
         with warnings.catch_warnings(), Image.open(path, formats=("PNG",)) as opened:
             warnings.simplefilter("ignore")

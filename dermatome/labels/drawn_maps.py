@@ -13,6 +13,7 @@ import numpy.typing as npt
 from dermatome.classes import IGNORED, NUCLEUS_LABELS, UNCLASSIFIED, ClassMap, Instances, NucleusClass, TernaryClass
 from dermatome.errors import BadAnnotation
 from dermatome.geometry import Size
+from dermatome.labels.fill import check_crossed_rows, crossed_rows, outline_box, pixels_in_outlines
 from dermatome.labels.imagescope import Annotation, Region
 
 BOUNDARY_PX = 3
@@ -78,8 +79,6 @@ def draw_nuclei(annotation: Annotation, size: Size, boundary_px: int = BOUNDARY_
         BadAnnotation: it was drawn on another size, a region has the name of no class, or all cover the image more than
             :data:`MAX_TIMES_COVERED` times or have edges across too many rows.
     """
-    from dermatome.labels.fill import check_crossed_rows, crossed_rows, outline_box
-
     if annotation.size is not None and annotation.size != size:
         raise BadAnnotation(
             f"{annotation.source} was drawn on {annotation.size.width_px}×{annotation.size.height_px} px but its image "
@@ -101,14 +100,14 @@ def draw_nuclei(annotation: Annotation, size: Size, boundary_px: int = BOUNDARY_
     areas: dict[int, int] = {}
     drawn_as: dict[int, set[int | None]] = {}
     for number, (region, kind) in enumerate(zip(annotation.regions, kinds, strict=True)):
-        drawn = [(outline, *_filled(outline, size)) for outline in region.parts]
-        for _, part, inside in drawn:
+        drawn = [_filled(outline, size) for outline in region.parts]
+        for part, inside in drawn:
             if region.cut_out:
                 cut_out[part] |= inside
             elif kind is None:
                 ambiguous[part] |= inside
         if kind is not None and not region.cut_out:
-            areas[number] = sum(int(inside.sum()) for *_, inside in drawn)
+            areas[number] = sum(int(inside.sum()) for _, inside in drawn)
     # They are drawn once more, one by one, as all of them together could need any amount of memory. Equal sizes keep
     # the file's order, so that the same file always gives the same maps.
     by_size = sorted(areas, key=lambda number: -areas[number])
@@ -252,8 +251,6 @@ def _class_of(region: Region, source: str) -> int | None:
 def _filled(outline: npt.NDArray[np.float64], size: Size) -> tuple[tuple[slice, slice], npt.NDArray[np.bool_]]:
     """A part of the image, and (h, w) bool: its pixels that lie inside an outline."""
     from scipy.ndimage import label
-
-    from dermatome.labels.fill import outline_box, pixels_in_outlines
 
     box = outline_box(outline, size, _MARGIN_PX)
     if not box.size.area_px:

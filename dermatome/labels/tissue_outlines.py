@@ -13,6 +13,7 @@ from dermatome.errors import BadAnnotation
 from dermatome.geometry import Size
 from dermatome.labels.annotation_files import class_name, features_in, in_words, json_outlines, polygons, ring
 from dermatome.labels.drawn_maps import AMBIGUOUS, MAX_TIMES_COVERED
+from dermatome.labels.fill import check_crossed_rows, crossed_rows, outline_box, pixels_in_outlines
 from dermatome.labels.imagescope import MAX_COORDINATE
 from dermatome.labels.palette import IGNORED_LABEL, Palette
 
@@ -39,8 +40,6 @@ def draw_tissue(path: Path, size: Size, palette: Palette | None = None, elsewher
         BadAnnotation: it is no GeoJSON, names a class that neither the palette nor Dermatome has, has no polygon with
             a class, or has outlines that would take too long to draw.
     """
-    from dermatome.labels.fill import check_crossed_rows, crossed_rows, outline_box, pixels_in_outlines
-
     palette, left_out = palette or Palette(), Counter[str]()
     mask: ClassMap = np.full((size.height_px, size.width_px), elsewhere, np.uint8)
     covered_px = crossed = drawn = 0

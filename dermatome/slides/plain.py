@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +18,9 @@ from dermatome.slides.mpp import check_interleaved, significant_bits
 # Pillow's own limit only guesses at decompression bombs; `max_side_px` is checked before anything is decoded.
 Image.MAX_IMAGE_PIXELS = None
 
-_T = TypeVar("_T")
-
 FORMATS = ("JPEG", "PNG", "TIFF")
+TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+"""First bytes of TIFF and BigTIFF files."""
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff")
 MAX_SIDE_PX = 20_000
 FIRST_PAGE = "the first of several pages taken"
@@ -42,8 +43,7 @@ def decode_rgb(data: bytes, name: str, *, max_side_px: int = MAX_SIDE_PX) -> tup
         BadImage: the file is empty, damaged, a web page, of another format, larger than ``max_side_px`` on a side, or
             its pixel type cannot be converted safely to 8-bit RGB.
     """
-
-    def read(image: Any, pixels: RgbImage | None) -> tuple[RgbImage, tuple[str, ...]]:
+    with _checked(data, name, max_side_px) as (image, pixels):
         # Pages are not counted: Pillow walks them in quadratic time, and stumbles over later ones.
         more_pages = getattr(image, "is_animated", False)
         deep = any(";16" in str(tile[3]) for tile in image.tile) or _stated_bits(image) > 8
@@ -58,8 +58,6 @@ def decode_rgb(data: bytes, name: str, *, max_side_px: int = MAX_SIDE_PX) -> tup
         pixels, conversions = _as_rgb(image, name)
         conversions = (*note, *((TURNED,) if orientation in _TURNS else ()), *conversions)
         return pixels, (FIRST_PAGE, *conversions) if more_pages else conversions
-
-    return _decode(data, name, max_side_px, read)
 
 
 def stated_dpi(data: bytes) -> tuple[float, float] | None:
@@ -77,22 +75,20 @@ def decode_numbers(data: bytes, name: str) -> npt.NDArray[Any] | None:
     Raises:
         BadImage: See :func:`decode_rgb`.
     """
-    modes = ("1", "L", "I", "I;16", "I;16B", "I;16L", "F")
-
-    def read(image: Image.Image, _: RgbImage | None) -> npt.NDArray[Any] | None:
-        if image.mode not in modes:
+    with _checked(data, name, MAX_SIDE_PX) as (image, _):
+        if image.mode not in ("1", "L", "I", "I;16", "I;16B", "I;16L", "F"):
             return None
         values = np.asarray(image.convert("L") if image.mode == "1" else image)
         # Pillow inverts 8-bit values if a TIFF declares 0 as white.
         return 255 - values if getattr(image, "tag_v2", {}).get(262) == 0 and values.dtype == np.uint8 else values
 
-    return _decode(data, name, MAX_SIDE_PX, read)
 
+@contextmanager
+def _checked(data: bytes, name: str, max_side_px: int) -> Iterator[tuple[Any, RgbImage | None]]:
+    """Opens and checks the bytes of an image file, which the block decodes. Raises as :func:`decode_rgb` does.
 
-def _decode(data: bytes, name: str, max_side_px: int, read: Callable[[Image.Image, RgbImage | None], _T]) -> _T:
-    """Opens and checks the bytes of an image file; ``read`` decodes it. Raises as :func:`decode_rgb` does.
-
-    ``read`` also gets the RGB pixels of a JPEG, not turned, if checking it has decoded them.
+    Yields:
+        Pillow's image, and the RGB pixels of a JPEG, not turned, if checking it has decoded them.
     """
     if not data:
         raise BadImage(f"{name} is empty: fetch it again.")
@@ -105,7 +101,7 @@ def _decode(data: bytes, name: str, max_side_px: int, read: Callable[[Image.Imag
                     f"{name} is {image.width}×{image.height} px, over the limit of {max_side_px} px a side: "
                     "raise the limit or export a smaller region."
                 )
-            return read(image, _check_complete(image, data, name))
+            yield image, _check_complete(image, data, name)
     except BadImage:
         raise
     except Exception as error:  # Pillow raises many classes of errors for a damaged file
@@ -159,7 +155,7 @@ def _check_complete(image: Image.Image, data: bytes, name: str) -> RgbImage | No
 
 def _unidentified(data: bytes, name: str) -> str:
     """A sentence about bytes that Pillow does not recognize as an image."""
-    kinds = {b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG", b"II*\0": "TIFF", b"MM\0*": "TIFF", b"II+\0": "TIFF"}
+    kinds = {b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG"} | dict.fromkeys(TIFF_STARTS, "TIFF")
     for start, kind in kinds.items():
         if data.startswith(start):
             return (

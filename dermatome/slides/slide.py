@@ -19,7 +19,7 @@ from dermatome.geometry import Box, Size
 from dermatome.slides.dicom import slide_files
 from dermatome.slides.levels import LevelPixels
 from dermatome.slides.mpp import check_declared, dots_scale, stated_scale
-from dermatome.slides.plain import MAX_SIDE_PX, decode_rgb, stated_dpi
+from dermatome.slides.plain import MAX_SIDE_PX, TIFF_STARTS, decode_rgb, stated_dpi
 from dermatome.slides.resize import resized_rows
 from dermatome.slides.tiled_tiff import TiledPixels
 from dermatome.slides.vendors import WSI_SUFFIXES, WsiPixels
@@ -30,7 +30,6 @@ MAX_FILE_BYTES = 512 * 1024 * 1024
 """Size limit of the file of an image that is decoded as one array, bytes."""
 WHOLE_PX = 8192 * 8192
 """A TIFF with more pixels than this is read in parts."""
-_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 class MppSource(StrEnum):
@@ -162,7 +161,7 @@ def read_slide(
                 raise BadImage(f"{path.name} is larger than {MAX_FILE_BYTES >> 20} MB: export a smaller region of it.")
             data = path.read_bytes()
             pixels, conversions = decode_rgb(data, path.name, max_side_px=max_side_px)
-            is_tiff, sha256 = data.startswith(_TIFF), sha256_bytes(data)
+            is_tiff, sha256 = data.startswith(TIFF_STARTS), sha256_bytes(data)
             scale = stated_scale(path) if is_tiff else dots_scale(stated_dpi(data), path.name)
     except FileNotFoundError as error:
         raise MissingInput(f"There is no image {path}: check the path, or fetch it first.") from error
@@ -186,7 +185,7 @@ def read_slide(
 def _is_large_tiff(path: Path) -> bool:
     """Whether it is a TIFF of more than :data:`WHOLE_PX`; reads only its first directory."""
     with path.open("rb") as file:
-        if file.read(4) not in _TIFF:
+        if file.read(4) not in TIFF_STARTS:
             return False
         import tifffile
 
