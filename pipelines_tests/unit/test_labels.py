@@ -248,7 +248,7 @@ def test_ome_tiff_opens_with_scale_and_names(tmp_path, dtype):
     ]  # fmt: skip
     assert path.stat().st_size < labels.nbytes
     opened = open_ome_tiff(path)
-    assert opened.shape == labels.shape
+    assert (opened.shape, opened.dtype) == (labels.shape, dtype)
     np.testing.assert_array_equal(opened[200:, :1050], labels[200:, :1050])
 
 
