@@ -16,7 +16,6 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from copy import copy
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
@@ -203,20 +202,14 @@ class OpenVinoRunner(Runner):
     Attributes:
         model: the OpenVINO model.
         compute: precision and threads.
+        precision: its name in records; by default that of ``compute``.
     """
 
     backend = "openvino"
 
-    def __init__(self, model: Any, compute: Compute) -> None:
-        self.model, self.compute, self.precision = model, compute, compute.precision
+    def __init__(self, model: Any, compute: Compute, precision: str = "") -> None:
+        self.model, self.compute, self.precision = model, compute, precision or compute.precision
         self._compile()
-
-    def variant(self, model: Any, compute: Compute, precision: str) -> OpenVinoRunner:
-        """Another form of the network: ``model``, run as ``compute`` says; ``precision`` is its name in records."""
-        other = copy(self)
-        other.model, other.compute, other.precision = model, compute, precision
-        other._compile()
-        return other
 
     def _compile(self) -> None:
         options = {

@@ -66,7 +66,7 @@ def int8_runner(runner: Runner, folder: Path, slides: Iterable[Show], judge: Jud
         _log.warning("%s runs as %s, not as int8: %s", folder.name, runner.precision, " ".join(failed))
         return runner
     model = import_openvino().Core().read_model(folder / _MODEL)
-    return runner.variant(model, runner.compute, "int8")
+    return OpenVinoRunner(model, runner.compute, "int8")
 
 
 def same_class(heads: Sequence[int]) -> Judge:
@@ -145,8 +145,8 @@ def _make(runner: OpenVinoRunner, folder: Path, tiles: list[Tiles], judge: Judge
         ignored_scope=nncf.IgnoredScope(names=_first_layers(plain)),
     )
     save_model(model, folder / _MODEL, compress_to_fp16=False)
-    exact = runner.variant(runner.model, replace(runner.compute, precision="fp32"), "fp32")
-    checks = judge(exact, runner.variant(model, runner.compute, "int8"), tiles[1::2])
+    exact = OpenVinoRunner(runner.model, replace(runner.compute, precision="fp32"))
+    checks = judge(exact, OpenVinoRunner(model, runner.compute, "int8"), tiles[1::2])
     about = {"checks": [asdict(check) for check in checks], "tiles": sum(map(len, tiles))}
     write_atomic(folder / _ABOUT, json.dumps(about, indent=2).encode())
 
