@@ -198,14 +198,17 @@ def locked(path: Path) -> Iterator[None]:
     The lock of a process that dies is released. A waiter that acquires the lock of a deleted file tries again.
 
     Raises:
-        OSError: The file system has no locks.
+        StorageFailed: The folder is not writable, or its file system has no locks.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(path, fallback_to_soft=False):
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
+    lock = filelock.FileLock(path, fallback_to_soft=False)
+    with _named(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        lock.release()
 
 
 @contextmanager

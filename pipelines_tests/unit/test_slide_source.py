@@ -137,6 +137,10 @@ def test_what_was_written_is_read_back_and_the_latest_source_counts(folder):
     assert read_sources(folder) == {}
     write_sources(folder, [])
     assert not folder.exists()
+    write_atomic(folder, b"a file in the place of the folder")
+    with pytest.raises(StorageFailed, match="check the permissions of the folder"):
+        write_sources(folder, [source("a")])
+    folder.unlink()
     write_sources(folder, [source("a"), source("b"), SlideSource("c", "folder", "/inbox/c.jpg")])
     assert [path.name for path in folder.iterdir()] == [TABLE], "one file, however many slides"
     assert read_sources(folder, ["c", "unknown"]) == {"c": SlideSource("c", "folder", "/inbox/c.jpg")}
