@@ -121,18 +121,31 @@ def _masks(platform: Platform, root: DataRoot, killed: Any) -> _Finished:
     platform.finished(platform.backfill(["slide_images"], slides))
     backfills = [platform.backfill([MASKS], [slide]) for slide in slides]
     if killed is not None:
-        busy = len(killed.worker_nodes)
-        platform.wait_for(
-            lambda: sum("STEP_START" in times for times in _runs(instance, backfills)) >= busy, "every worker", 300
-        )
-        killed.remove_node(next(iter(killed.worker_nodes)), allow_graceful=False)
+        platform.wait_for(lambda: _kill_busy(killed), "a worker with a run", 300)
     for backfill in backfills:
         platform.finished(backfill, timeout_s=900)
+    if killed is not None:
+        platform.wait_for(lambda: len(root.partitions(MASKS)) == len(slides), "the retry of the killed run", 300)
     runs = _runs(instance, backfills)
     launched = [times["PIPELINE_STARTING"] for times in runs]
     ended = [max(times.values()) for times in runs]
     starting = min(times["STEP_START"] - times["PIPELINE_STARTING"] for times in runs if "STEP_START" in times)
     return _Finished(max(ended) - min(launched), starting, len(runs), len(root.partitions(MASKS)))
+
+
+def _kill_busy(cluster: Any) -> bool:
+    """Kills all processes of a worker on which a run executes, as a power cut does; False if there is none yet."""
+    import psutil
+
+    for node in cluster.worker_nodes:
+        (raylet,) = node.all_processes["raylet"]
+        tree = [psutil.Process(raylet.process.pid), *psutil.Process(raylet.process.pid).children(recursive=True)]
+        if any("execute_run" in process.cmdline() for process in tree):
+            for process in tree:
+                process.kill()
+            cluster.remove_node(node, allow_graceful=False)
+            return True
+    return False
 
 
 def _runs(instance: Any, backfills: Sequence[str]) -> list[dict[str, float]]:

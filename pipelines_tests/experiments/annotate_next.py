@@ -1,7 +1,8 @@
 """How many regions must be annotated, if `annotation_queue` chooses them or chance does; ground truth is the annotator.
 
 The starter is fine-tuned anew on the regions so far, after each further one, and scored on PAS tiles of another place
-of the slide. Run as ``python -m pipelines_tests.experiments.annotate_next``; the tiles lie beside the checkout.
+of the slide, which lie beside the checkout, or on other synthetic cores. Run as
+``python -m pipelines_tests.experiments.annotate_next``.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from dermatome.classes import ClassMap
+from dermatome.classes import ClassMap, StainingPattern
 from dermatome.geometry import Box
 from dermatome.inference.compute import Compute, choose_compute
 from dermatome.metrics.semantic import score_values
@@ -29,11 +30,13 @@ from dermatome.skin.tissue.segment import prepare_tissue, segment_tissue
 from dermatome.skin.tissue.task import TissueTask, TissueTraining
 from dermatome.slides.slide import MppSource, Slide
 from dermatome.storage.files import write_atomic
+from dermatome.synthetic.skin import toy_slide
 from dermatome.training.data import Split
 from dermatome.training.settings import settings_from
 from dermatome.training.trainer import train
 from dermatome.training.weights import save_weights
-from pipelines_tests.experiments.__main__ import skin_tiles
+from pipelines_tests.experiments.__main__ import Tiles, skin_tiles
+from pipelines_tests.toy_tiles import write_tiles
 
 MPP, SIDE_PX, VIEWS = 0.5, 256, 4
 WAYS = ("chance", "queue")
@@ -45,6 +48,18 @@ class Place:
 
     slide: Slide
     truth: ClassMap
+
+
+def tiles_of(kind: str, folder: Path, seed: int) -> Tiles:
+    """What regions are chosen from, and what is scored; eight and four synthetic cores, others for each seed."""
+    if kind == "pas":
+        found = skin_tiles(folder, seed)
+        if found is None:
+            raise SystemExit("The PAS tiles are not beside this checkout.")
+        return found
+    patterns = list(StainingPattern)
+    toys = [toy_slide(10_000 + 100 * seed + n, patterns[n % len(patterns)], size_px=768) for n in range(12)]
+    return Tiles(write_tiles(folder / "pool", toys[:8]), {"other cores": write_tiles(folder / "tests", toys[8:])})
 
 
 def pool_of(tiles: Sequence[TilePair]) -> dict[str, Place]:
@@ -102,16 +117,14 @@ def starter_scores(tests: Sequence[TilePair], compute: Compute) -> dict[str, Any
     return score_values(task.evaluate(load_tissue_weights(STARTER_WEIGHTS).network, compute).scores)
 
 
-def run(how: str, seed: int, rounds: int, steps: int, compute: Compute, folder: Path) -> list[float]:
-    """Epidermis IoU after each region; what was done before is read from ``folder``."""
+def run(how: str, tiles: Tiles, seed: int, rounds: int, steps: int, compute: Compute, folder: Path) -> list[Any]:
+    """IoU by class and their mean after each region; what was done before is read from ``folder``."""
     if (folder / "scores.json").is_file():
-        done: list[float] = json.loads((folder / "scores.json").read_text())
+        done: list[Any] = json.loads((folder / "scores.json").read_text())
         return done
-    tiles = skin_tiles(folder, seed)
-    assert tiles is not None
     pool, tests = pool_of(tiles.train), next(iter(tiles.tests.values()))
     taken: list[Candidate] = []
-    rng, weights, scores = np.random.default_rng(seed), STARTER_WEIGHTS, []
+    rng, weights, scores = np.random.default_rng(seed), STARTER_WEIGHTS, list[Any]()
     for number in range(rounds):
         if number == 0:  # the same first region for both, drawn by chance
             taken.append(next_region(pool, taken, "chance", weights, compute, np.random.default_rng([seed, 7])))
@@ -122,9 +135,8 @@ def run(how: str, seed: int, rounds: int, steps: int, compute: Compute, folder: 
         cut_tiles(f"{one.slide}-{number}", place.slide.whole(), place.truth, [Roi("r", one.box)], into, slide=one.slide)
         regions = load_tiles(*(folder / "tiles" / f"{n}" for n in range(number + 1)))
         weights = folder / f"{number}.safetensors"
-        found = fine_tuned(regions, tests, seed, steps, compute, weights)
-        scores.append(float(found["iou_epidermis"] or 0))
-        print(f"{how}, seed {seed}, {number + 1} regions ({one.slide}): {json.dumps(found_short(found))}", flush=True)
+        scores.append(found_short(fine_tuned(regions, tests, seed, steps, compute, weights)))
+        print(f"{how}, seed {seed}, {number + 1} regions ({one.slide}): {json.dumps(scores[-1])}", flush=True)
     write_atomic(folder / "scores.json", json.dumps(scores).encode())
     return scores
 
@@ -169,16 +181,15 @@ def ranking(tiles: Sequence[TilePair], compute: Compute, count: int = 10, draws:
 
 
 def found_short(found: dict[str, Any]) -> dict[str, float | None]:
-    """IoU by class."""
-    return {
-        key.removeprefix("iou_"): value and round(value, 3) for key, value in found.items() if key.startswith("iou")
-    }
+    """IoU by class, and their mean."""
+    return {key.removeprefix("iou_"): value and round(value, 3) for key, value in found.items() if "iou" in key}
 
 
 def main() -> None:
-    """Prints the IoU of epidermis after each region, for each way to choose and seed."""
+    """Prints the IoU after each region, for each way to choose and seed."""
     parser = argparse.ArgumentParser(prog="python -m pipelines_tests.experiments.annotate_next", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("build/annotate_next"))
+    parser.add_argument("--on", choices=("pas", "synthetic"), default="pas", help="the slides")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--steps", type=int, default=60, help="optimiser steps of a fine-tuning")
@@ -186,18 +197,15 @@ def main() -> None:
     parser.add_argument("--ranking", action="store_true", help="only whether the starter is wrong where views disagree")
     given = parser.parse_args()
     compute = choose_compute("cpu", "fp32", given.threads, backend="torch")
-    tiles = skin_tiles(given.out, 0)
-    if tiles is None:
-        raise SystemExit("The PAS tiles are not beside this checkout.")
-    if given.ranking:
-        print(json.dumps(ranking([*tiles.train, *next(iter(tiles.tests.values()))], compute), indent=1))
-        return
-    print(f"starter: {found_short(starter_scores(next(iter(tiles.tests.values())), compute))}", flush=True)
     for seed in range(given.seeds):
+        tiles = tiles_of(given.on, given.out / f"tiles-{seed}", seed)
+        (tests,) = tiles.tests.values()
+        if given.ranking:
+            print(json.dumps(ranking([*tiles.train, *tests], compute), indent=1))
+            return
+        print(f"starter, seed {seed}: {found_short(starter_scores(tests, compute))}", flush=True)
         for how in WAYS:
-            folder = given.out / f"{how}-{seed}"
-            scores = run(how, seed, given.rounds, given.steps, compute, folder)
-            print(f"{how}, seed {seed}: {', '.join(f'{one:.3f}' for one in scores)}", flush=True)
+            run(how, tiles, seed, given.rounds, given.steps, compute, given.out / f"{how}-{seed}")
 
 
 if __name__ == "__main__":
